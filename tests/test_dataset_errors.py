@@ -118,6 +118,12 @@ def test_info_without_a_key(split: Path, key: str) -> None:
     assert f"info.json: no '{key}'" in said(lambda: open_dataset(split))
 
 
+@pytest.mark.parametrize("fps", [0, "ten", None])
+def test_a_rate_that_is_none(split: Path, fps: object) -> None:
+    edit_info(split, fps=fps)
+    assert f"fps is {fps}; expected frames per second" in said(lambda: open_dataset(split))
+
+
 def test_a_camera_that_does_not_exist() -> None:
     dataset = open_dataset(SAMPLES / "lerobot_v3_sample")
     with pytest.raises(UserError, match="no camera named 'wirst'; expected one of: wrist"):
@@ -136,6 +142,7 @@ def test_an_episode_or_frame_that_does_not_exist() -> None:
     dataset = open_dataset(SAMPLES / "lerobot_v3_sample")
     assert "no episode 3; expected one of 0-2" in said(lambda: dataset.columns(3))
     assert "episode 1 has no frame 31; expected 0 to 30" in said(lambda: dataset.frames(1, [2, 31], FRONT))
+    assert "episode 1 has no frame 31; expected 0 to 30" in said(lambda: dataset.decode(1, [FRONT], [2, 31]))
     assert "episode 1 has no frame -1" in said(lambda: dataset.frames(1, [-1], FRONT))
 
 

@@ -116,6 +116,19 @@ def test_single_frames_in_any_order() -> None:
     assert dataset.frames(1, [], WRIST).shape == (0, 96, 128, 3)
 
 
+@pytest.mark.parametrize("name", ["lerobot_v3_sample", "lerobot_v3_sample_images", "lerobot_v21_sample"])
+@pytest.mark.parametrize("wanted", [range(0, 31, 7), [30], []])
+def test_some_frames_in_order(name: str, wanted: list[int]) -> None:
+    dataset = open_dataset(SAMPLES / name)
+    pairs = list(dataset.decode(1, [WRIST, FRONT], wanted))
+    assert len(pairs) == len(wanted)
+    for view, camera in enumerate((WRIST, FRONT)):
+        assert all(
+            np.array_equal(pair[view], image)
+            for pair, image in zip(pairs, dataset.frames(1, wanted, camera), strict=True)
+        )
+
+
 def test_metaworld_whole() -> None:
     dataset = open_dataset(METAWORLD)
     assert list(dataset.episodes) == list(range(24))
@@ -240,7 +253,10 @@ def test_few_files_stay_open() -> None:
     gc.disable()
     try:
         for file in [*folder.glob("*.mp4")] * 2:
+            unfinished = videos.frames(Clip(file, 0.0, 0), times, [0])
+            next(unfinished)
             list(videos.frames(Clip(file, 0.0, 0), times, [0]))
+            unfinished.close()
         assert (
             sum(str(folder) in str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
             == 2

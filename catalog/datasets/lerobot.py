@@ -43,7 +43,10 @@ class LeRobot(ABC):
     def __init__(self, path: Path, info: Mapping[str, Any], episodes: Iterable[Episode], tasks: Mapping[int, str]):
         self.path = path
         self.format = f"LeRobot {info['codebase_version']}"
-        self.fps: float = float(self._need(info, "fps"))
+        fps = self._need(info, "fps")
+        if not isinstance(fps, int | float) or fps <= 0:
+            raise UserError(f"{path}/meta/info.json: fps is {fps}; expected frames per second; correct it")
+        self.fps: float = float(fps)
         features = self._need(info, "features")
         self._dtypes: dict[str, str] = {key: feature.get("dtype", "") for key, feature in features.items()}
         self.cameras: Mapping[str, Camera] = {
@@ -84,21 +87,14 @@ class LeRobot(ABC):
         self, episode_index: int, cameras: Sequence[str], frame_index: Sequence[int] | None = None
     ) -> Iterator[tuple[NDArray[np.uint8] | None, ...]]:
         """The episode's frames in order. See Dataset. Raises UserError naming file, episode and frame."""
-        length = len(self._clock(episode_index))
-        places = np.arange(length) if frame_index is None else np.asarray(frame_index, dtype=np.int64)
+        every = range(len(self._clock(episode_index)))
+        places = self._inside(episode_index, every if frame_index is None else frame_index)
         return zip(*[self._see(episode_index, places, self._known(camera)) for camera in cameras], strict=True)
 
     def frames(self, episode_index: int, frame_index: Sequence[int], camera: str) -> NDArray[np.uint8]:
         """Some frames of an episode, RGB [n, H, W, 3], in the order asked for. See Dataset."""
         seen = self._known(camera)
-        length = len(self._clock(episode_index))
-        wanted = np.asarray(frame_index, dtype=np.int64)
-        outside = wanted[(wanted < 0) | (wanted >= length)]
-        if len(outside):
-            raise UserError(
-                f"{self.path}: episode {episode_index} has no frame {outside[0]}; expected 0 to {length - 1}; "
-                "ask for frames by their frame_index"
-            )
+        wanted = self._inside(episode_index, frame_index)
         places, order = np.unique(wanted, return_inverse=True)
         images = np.empty((len(places), seen.height, seen.width, 3), np.uint8)
         for i, image in enumerate(self._see(episode_index, places, seen)):
@@ -195,6 +191,18 @@ class LeRobot(ABC):
                 f"{timestamps[wrong[0]]}; expected finite, growing seconds; write the episode again"
             )
         return self._clocks.put(episode_index, timestamps)
+
+    def _inside(self, episode_index: int, frame_index: Sequence[int]) -> NDArray[np.int64]:
+        """`frame_index` as an array, once the episode is found to have those frames."""
+        length = len(self._clock(episode_index))
+        wanted = np.asarray(frame_index, dtype=np.int64)
+        outside = wanted[(wanted < 0) | (wanted >= length)]
+        if len(outside):
+            raise UserError(
+                f"{self.path}: episode {episode_index} has no frame {outside[0]}; expected 0 to {length - 1}; "
+                "ask for frames by their frame_index"
+            )
+        return wanted
 
     def _matrix(self, table: Any, episode_index: int, key: str, size: int) -> NDArray[np.float32]:
         """A column of numbers as float32 [n, size]."""

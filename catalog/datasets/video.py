@@ -107,6 +107,8 @@ class Videos:
         finally:
             # An unfinished reader may end in a child that inherited it.
             if os.getpid() == pid and not file.closed:
+                if clip.path in self._idle:
+                    self._idle.pop(clip.path).close()
                 self._idle[clip.path] = file
                 while len(self._idle) > self._limit:
                     self._idle.popitem(last=False)[1].close()
