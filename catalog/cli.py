@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.command import run, subcommand
+from catalog.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,13 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def ls(options: argparse.Namespace) -> tuple[Any, str]:
     from catalog.cache.header import is_sealed, read_header
-    from catalog.errors import UserError
 
     if not options.folder.is_dir():
         raise UserError(f"{options.folder}: no such folder")
-    caches = []
+    caches: list[dict[str, Any]] = []
     for path in sorted(options.folder.rglob("*.zarr")):
-        header = read_header(path)
+        try:
+            header = read_header(path)
+        except UserError as error:
+            caches.append({"cache": str(path), "problem": str(error)})
+            continue
         caches.append(
             {
                 "cache": str(path),
@@ -48,12 +52,15 @@ def ls(options: argparse.Namespace) -> tuple[Any, str]:
                 "cache_id": header.cache_id,
             }
         )
-    lines = [
-        f"{each['cache']}  {each['teacher']}  {','.join(each['taps'])}  {each['frames']} frames  "
-        f"{'sealed' if each['sealed'] else 'NOT SEALED'}  {each['cache_id'][:12]}"
-        for each in caches
-    ]
-    return caches, "\n".join(lines) or f"no caches in {options.folder}"
+    return caches, "\n".join(_line(each) for each in caches) or f"no caches in {options.folder}"
+
+
+def _line(cache: dict[str, Any]) -> str:
+    if "problem" in cache:
+        return str(cache["problem"])
+    state = "sealed" if cache["sealed"] else "NOT SEALED"
+    words = [cache["cache"], cache["teacher"], ",".join(cache["taps"]), f"{cache['frames']} frames", state]
+    return "  ".join([*words, cache["cache_id"][:12]])
 
 
 def info(options: argparse.Namespace) -> tuple[Any, str]:

@@ -42,7 +42,10 @@ def run(command: str, *arguments: object) -> dict[str, Any]:
     )
     if done.returncode != 0:
         sys.exit(f"demo: `{shlex.join(line)}` failed; its message is above")
-    return json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
+    shown = [f"{key} {value}" for key, value in result.items() if isinstance(value, bool | int | float)]
+    sys.stdout.write(f"  {', '.join(shown)}\n" if shown else "")
+    return result
 
 
 def train(mode: str, steps: int) -> list[dict[str, float]]:
@@ -97,7 +100,7 @@ def report(extraction: dict[str, Any], arms: dict[str, list[dict[str, float]]], 
         "|---|---|---|---|---|",
     ]
     for name, metrics in arms.items():
-        first, last = ([line["action_loss"] for line in part] for part in (metrics[:5], metrics[-10:]))
+        first, last = ([line["action_loss"] for line in part] for part in (metrics[:10], metrics[-10:]))
         aligned = (
             f"{metrics[0]['align_loss']:.3f} to {metrics[-1]['align_loss']:.3f}"
             if metrics[0].get("align_loss")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: as catalog.command does for the commands
+
 REPOSITORY = Path(__file__).parents[1]
 
 # The whole VGGT at a size at which a forward of two views takes milliseconds: a 4x4 grid of 64 channels.

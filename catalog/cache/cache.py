@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from catalog.cache.decode import decode
 from catalog.cache.header import is_sealed, read_header
 from catalog.cache.reader import ArrayReader
-from catalog.cache.seal import FRAMES
+from catalog.cache.recipe import Recipe
+from catalog.cache.seal import FRAMES, FRAMES_SCHEMA
 from catalog.datasets import open_dataset
 from catalog.datasets.dataset import Dataset
 from catalog.datasets.digests import episode_digest
@@ -33,7 +34,10 @@ class Cache:
         self.header = read_header(root)
         self.dataset = dataset
         self._readers = {tap: ArrayReader(root / tap / "values", check) for tap in self.recipe.taps}
-        table = pq.read_table(root / FRAMES)
+        try:
+            table = pq.read_table(root / FRAMES, schema=FRAMES_SCHEMA)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{root / FRAMES}: not readable ({error}); run `pipeline verify`") from None
         self.rows: NDArray[np.int64] = table["row"].to_numpy()  # filled rows, ascending
         self.frame_index: NDArray[np.int64] = table["frame_index"].to_numpy()
         views = len(self.recipe.views)
@@ -52,7 +56,7 @@ class Cache:
         self._digests: dict[int, str] = {}
 
     @property
-    def recipe(self) -> Any:
+    def recipe(self) -> Recipe:
         return self.header.recipe
 
     @property
