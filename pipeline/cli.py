@@ -66,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--frames", type=_positive, default=6)
     command.add_argument("--out", type=Path, metavar="FILE.png", help="default: NAME.png beside the cache")
 
+    from pipeline.training.cli import add_commands
+
+    add_commands(commands.add_parser("teacher", help="train a small VGGT on rendered scenes, score any on them"))
     return run(parser, arguments)
 
 

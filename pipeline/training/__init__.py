@@ -1,0 +1,1 @@
+"""Train a small VGGT on rendered scenes with true geometry, and score any VGGT on them."""
