@@ -64,6 +64,7 @@ def test_numbers_of_yaml_files(tmp_path: Path) -> None:
         (["data.dataset=''"], "data.dataset is not set"),
         (["alignment.mode=cached"], "data.cache is not set"),
         (["precision=bfloat16"], "needs a GPU"),
+        (["device=gpu"], "device is 'gpu'; expected cpu, cuda"),
         (["model.image_size=50"], "do not divide"),
         (["optimiser.lr=0"], "above 0"),
         (["nothing"], "expected key=value"),

@@ -212,6 +212,8 @@ def _check(config: RunConfig) -> None:
         raise UserError(f"optimiser.lr is {config.optimiser.lr}, clip is {config.optimiser.clip}; both must be above 0")
     if config.alignment.mode == "cached" and not config.data.cache:
         raise UserError("alignment.mode is cached, but data.cache is not set; give a cache made by `pipeline extract`")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", config.device):
+        raise UserError(f"device is '{config.device}'; expected cpu, cuda or cuda:N")
     if config.precision == "bfloat16" and not config.device.startswith("cuda"):
         raise UserError(
             f"precision bfloat16 needs a GPU, device is {config.device}; set precision=float32 or device=cuda"

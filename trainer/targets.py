@@ -47,6 +47,7 @@ class CachedFeatures:
         self.columns = [recipe.views.index(view) for view in views]
         self.channels, self.native_grid, self.grid = self.cache.channels, recipe.native_grid, recipe.grid
         self.framings = [recipe.framing[view] for view in views]
+        self.trained: bool = recipe.teacher["trained"]
         self.identity = {"cache_id": self.cache.header.cache_id, "feature_id": self.cache.header.feature_id}
 
     def digests(self, episodes: Sequence[int]) -> list[str]:
@@ -90,6 +91,7 @@ class Teacher:
         self.native_grid: Grid = (height // self.teacher.patch, width // self.teacher.patch)
         self.grid = _grid(config.grid, self.native_grid)
         self.framings = [each.describe() for each in self.steps]
+        self.trained: bool = self.teacher.trained
         self.identity = {"teacher": self.teacher.name, "weights_sha256": self.teacher.weights_sha256}
 
     def features(self, sources: Sequence[Tensor]) -> Tensor:

@@ -60,6 +60,8 @@ def train(config: RunConfig, resume: bool = False) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     prepared = prepare(config, device)
     student = Student(prepared, config.alignment).to(device).train()
+    if (source := prepared.cached or prepared.teacher) and not source.trained:
+        sys.stderr.write("trainer: the features are those of an UNTRAINED teacher: random weights from a seed\n")
     training = Training(student.policy, student.forcing, make_optimiser(student, config.optimiser))
     run = Path(config.out)
     open_run(run, config, prepared.identity, prepared.statistics, resume)

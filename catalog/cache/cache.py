@@ -53,7 +53,6 @@ class Cache:
         self._runs: dict[str, slice] = {names[codes[start]]: slice(int(start), int(stop)) for start, stop in runs}
         index = table["episode_index"].to_numpy()
         self._recorded: dict[int, str] = {int(index[run.start]): name for name, run in self._runs.items()}
-        self._digests: dict[int, str] = {}
 
     @property
     def recipe(self) -> Recipe:
@@ -75,9 +74,7 @@ class Cache:
             if episode_index not in self._recorded:
                 raise UserError(f"{self.path}: no episode {episode_index}; it has {_shorten(sorted(self._recorded))}")
             return self._recorded[episode_index]
-        if episode_index not in self._digests:
-            self._digests[episode_index] = episode_digest(self.dataset, episode_index, self.recipe.views)
-        return self._digests[episode_index]
+        return episode_digest(self.dataset, episode_index, self.recipe.views)
 
     def rows_of(
         self,

@@ -61,6 +61,7 @@ class LeRobot(ABC):
         self._check_promises(info, found)
         self._rows, self._videos = Rows(), Videos()
         self._clocks: Recent[int, NDArray[np.float64]] = Recent(8 << 20, len)
+        self._digests: dict[tuple[int, str], str] = {}  # 64 digits each; asked for by whoever joins by pixels
 
     @abstractmethod
     def _data(self, episode_index: int) -> Path:
@@ -109,6 +110,8 @@ class LeRobot(ABC):
     def camera_digest(self, episode_index: int, camera: str) -> str:
         """sha256 of what the camera recorded of the episode. See Dataset and catalog.datasets.digests."""
         self._known(camera)
+        if (known := self._digests.get((episode_index, camera))) is not None:
+            return known
         timestamps = self._clock(episode_index)
         pieces: Iterable[bytes | None]
         if self._dtypes[camera] == "image":
@@ -117,7 +120,7 @@ class LeRobot(ABC):
             pieces = self._videos.packets(clip, timestamps)
         else:
             pieces = repeat(None, len(timestamps))
-        return camera_digest(pieces, timestamps)
+        return self._digests.setdefault((episode_index, camera), camera_digest(pieces, timestamps))
 
     def _see(self, episode_index: int, places: NDArray[np.int64], camera: Camera) -> Iterator[NDArray[np.uint8] | None]:
         """The camera's images of the frames in `places` (ascending), None where there is none."""
