@@ -19,6 +19,7 @@ from catalog.errors import UserError
 from pipeline.training.truth import Truth, truth
 
 KEYS = ("images", "depth", "intrinsics", "extrinsics")
+FAR = 10.0  # metres; what lies beyond is the floor's horizon and tells nothing about a robot's scene
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,11 @@ class Scenes:
         for file in files:
             try:
                 with np.load(file, allow_pickle=False) as content:
-                    self.scenes.append({key: content[key] for key in KEYS})
+                    scene = {key: content[key] for key in KEYS}
             except (OSError, ValueError, KeyError) as error:
                 raise UserError(f"{file}: not a scene ({error}); delete it and run `trainer scenes` again") from None
+            scene["depth"] = np.where(scene["depth"] > FAR, np.float16(np.inf), scene["depth"])
+            self.scenes.append(scene)
         self.views = np.array([len(scene["images"]) for scene in self.scenes])
 
     def __len__(self) -> int:
