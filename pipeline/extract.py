@@ -16,7 +16,7 @@ from catalog.cache.commit import TEMPORARY, sweep
 from catalog.cache.header import Header, is_sealed, read_header
 from catalog.cache.layout import Storage, default_shard_rows, write_metadata
 from catalog.cache.receipt import Receipt, read_receipt
-from catalog.cache.recipe import OUTPUTS, TOKEN_OUTPUTS, Recipe, differences
+from catalog.cache.recipe import OUTPUTS, TOKEN_OUTPUTS, Recipe, differences, parse_grid
 from catalog.cache.seal import seal
 from catalog.cache.shards import Shard, plan_shards
 from catalog.datasets import open_dataset
@@ -107,22 +107,11 @@ def make_recipe(request: Request, dataset: Dataset, teacher: Teacher) -> Recipe:
         framing={view: each.describe() for view, each in zip(views, framings, strict=True)},
         image_size=(height, width),
         native_grid=native,
-        grid=_grid(request.grid, native),
+        grid=parse_grid(request.grid, native),
         absent="refuse",
         window=(0,),
         dtype=teacher.dtype,
     )
-
-
-def _grid(text: str, native: tuple[int, int]) -> tuple[int, int]:
-    if text == "native":
-        return native
-    rows, cross, columns = text.partition("x")
-    if not (cross and rows.isdigit() and columns.isdigit() and int(rows) and int(columns)):
-        raise UserError(f"grid '{text}'; expected ROWSxCOLUMNS such as 16x16, or native")
-    if int(rows) > native[0] or int(columns) > native[1]:
-        raise UserError(f"grid {text} is finer than the teacher's own, {native[0]}x{native[1]}; use that or native")
-    return int(rows), int(columns)
 
 
 def plan(request: Request) -> tuple[Job, list[Shard]]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,19 +10,9 @@ from safetensors.torch import load_file, save_file
 from catalog.errors import UserError
 from pipeline.teachers import OUTPUTS, load_teacher, save_teacher
 from pipeline.teachers.checkpoint import Checkpoint
+from tests.conftest import GOLDEN, TINY
 
-GOLDEN = Path(__file__).parent / "data" / "golden"
 WEIGHTS = GOLDEN / "public_weights.safetensors"
-TINY = {
-    "embed_dim": 32,
-    "num_heads": 2,
-    "depth": 4,
-    "patch_embed_depth": 2,
-    "image_size": 56,
-    "dpt_layers": [0, 1, 2, 3],
-    "dpt_features": 32,
-    "dpt_channels": [16, 32, 32, 32],
-}
 IMAGES = torch.linspace(0, 1, 1 * 2 * 3 * 28 * 42).reshape(1, 2, 3, 28, 42)
 
 

@@ -1,7 +1,6 @@
 """VGGT against the published computation (tests/data/golden), and what a call runs and keeps."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,19 +12,9 @@ from catalog.positions import POSITION_SCALE, position_grid
 from pipeline.teachers import OUTPUTS, load_teacher
 from pipeline.teachers.vggt import VGGT
 from pipeline.teachers.vggt_config import VGGTConfig
+from tests.conftest import GOLDEN, TINY
 
-GOLDEN = Path(__file__).parent / "data" / "golden"
 WEIGHTS = GOLDEN / "public_weights.safetensors"
-TINY = {
-    "embed_dim": 32,
-    "num_heads": 2,
-    "depth": 4,
-    "patch_embed_depth": 2,
-    "image_size": 56,
-    "dpt_layers": [0, 1, 2, 3],
-    "dpt_features": 32,
-    "dpt_channels": [16, 32, 32, 32],
-}
 TOLERANCE = 1e-4
 
 

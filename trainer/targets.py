@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from catalog.cache.cache import Cache, open_cache
+from catalog.cache.recipe import parse_grid
 from catalog.datasets.dataset import Dataset
 from catalog.errors import UserError
 from trainer.align import Grid, pool
@@ -89,7 +90,7 @@ class Teacher:
         height, width = sizes_seen.pop()
         self.channels: int = self.teacher.channels
         self.native_grid: Grid = (height // self.teacher.patch, width // self.teacher.patch)
-        self.grid = _grid(config.grid, self.native_grid)
+        self.grid = parse_grid(config.grid, self.native_grid)
         self.framings = [each.describe() for each in self.steps]
         self.trained: bool = self.teacher.trained
         self.identity = {"teacher": self.teacher.name, "weights_sha256": self.teacher.weights_sha256}
@@ -100,15 +101,6 @@ class Teacher:
         out = self.teacher(torch.stack(images, dim=1), layers=[self.layer], outputs=("tokens",))
         tokens = out.tokens[self.layer].float()
         return pool(tokens.unflatten(2, self.native_grid), self.grid).flatten(2, 3)
-
-
-def _grid(text: str, native: Grid) -> Grid:
-    if text == "native":
-        return native
-    rows, cross, columns = text.partition("x")
-    if not (cross and rows.isdigit() and columns.isdigit() and int(rows) and int(columns)):
-        raise UserError(f"alignment.grid is '{text}'; expected ROWSxCOLUMNS such as 16x16, or native")
-    return int(rows), int(columns)
 
 
 def _read_json(path: str) -> dict[str, Any]:

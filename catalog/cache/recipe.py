@@ -90,3 +90,15 @@ def differences(found: Any, expected: Any, at: str = "") -> list[str]:
             line for key in keys for line in differences(found.get(key), expected.get(key), f"{at}.{key}".strip("."))
         ]
     return [] if found == expected else [f"{at}: found {found}, asked for {expected}"]
+
+
+def parse_grid(text: str, native: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of a stored grid asked for as `16x16` or `native`; never finer than the teacher's own."""
+    if text == "native":
+        return native
+    rows, cross, columns = text.partition("x")
+    if not (cross and rows.isdigit() and columns.isdigit() and int(rows) and int(columns)):
+        raise UserError(f"grid '{text}'; expected ROWSxCOLUMNS such as 16x16, or native")
+    if int(rows) > native[0] or int(columns) > native[1]:
+        raise UserError(f"grid {text} is finer than the teacher's own, {native[0]}x{native[1]}; use that or native")
+    return int(rows), int(columns)
