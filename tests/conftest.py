@@ -75,3 +75,13 @@ def tiny_cache(tmp_path_factory: pytest.TempPathFactory, command: Command, extra
     path = tmp_path_factory.mktemp("cache") / "tiny.zarr"
     command("pipeline", *extract_arguments, "--out", path)
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without an OpenGL for headless rendering the simulator cannot run; `make test` installs it where it may."""
+    from trainer.sim.graphics import LIBRARIES, install, missing
+
+    if all(missing(kind) for kind in LIBRARIES):
+        for item in items:
+            if item.path.name.startswith("test_sim_") or item.get_closest_marker("graphics"):
+                item.add_marker(pytest.mark.skip(reason=f"no OpenGL for headless rendering; {install('egl')}"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalog.command import run, subcommand
+from trainer.sim.cli import add_commands as sim_commands
 
 if TYPE_CHECKING:
     from trainer.config import RunConfig
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = subcommand(commands, "presets", presets, "the names of the presets, or one of them as YAML")
     command.add_argument("name", nargs="?")
 
+    sim_commands(commands)
     return run(parser, arguments)
 
 
