@@ -142,3 +142,15 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="holds no scenes"):
         make_scenes(series(tmp_path))
+
+
+def test_random_scenes_of_the_tasks_asked_for(tmp_path: Path) -> None:
+    made = series(tmp_path, count=3, tasks=("hammer", "push"))
+    assert all(made.task(bout) in ("hammer", "push") for bout in range(20))
+    assert len({made.task(bout) for bout in range(20)}) == 2
+    assert make_scenes(made)["made"] == 3
+    with np.load(made.file(2)) as scene:
+        assert str(scene["task"]) in ("hammer", "push")
+        assert set(scene["cameras"].tolist()) == {"random"}
+    with pytest.raises(UserError, match="tasks"):
+        make_scenes(series(tmp_path, count=3))

@@ -44,6 +44,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--views", default="1..3", metavar="A..B", help="of a scene (default 1..3)")
     command.add_argument("--size", type=int, default=224, metavar="PIXELS", help="a side of an image (default 224)")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--tasks", metavar="A,B|all", help="default: all but the ones held out for tests")
     command.add_argument(
         "--standard", metavar="A,B|all", help="test scenes of these tasks, seen by six cameras of Meta-World, unpainted"
     )
@@ -97,9 +98,11 @@ def scenes(options: argparse.Namespace) -> tuple[Any, str]:
     low, dots, high = options.views.partition("..")
     if not (low.isdigit() and (high or low).isdigit()):
         raise UsageError(f"--views is {options.views}; expected a number or a range such as 1..3")
-    standard = task_names(options.standard) if options.standard else ()
+    standard, tasks = (task_names(names) if names else () for names in (options.standard, options.tasks))
+    if standard and tasks:
+        raise UsageError("--tasks names tasks to show at random, --standard by fixed cameras; give one of them")
     views = (int(low), int(high if dots else low))
     result = make_scenes(
-        Series(options.out, options.count, views, options.size, options.seed, standard), options.workers
+        Series(options.out, options.count, views, options.size, options.seed, standard, tasks), options.workers
     )
     return result, f"{options.out}: {result['scenes']} scenes, {result['made']} of them new"

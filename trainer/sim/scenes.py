@@ -58,6 +58,7 @@ class Series:
     size: int  # pixels a side
     seed: int
     standard: tuple[str, ...] = ()  # tasks to show by the standard cameras and in their own colours; none: at random
+    tasks: tuple[str, ...] = ()  # tasks to show at random; none: all that are not held out
 
     def file(self, number: int) -> Path:
         return self.out / f"{number // 1000:04d}" / f"scene-{number:07d}.npz"
@@ -68,7 +69,7 @@ class Series:
     def task(self, bout: int) -> str:
         if self.standard:
             return self.standard[bout % len(self.standard)]
-        shown = [task for task in TASKS if task not in HELD_OUT]
+        shown = self.tasks or [task for task in TASKS if task not in HELD_OUT]
         return shown[int(_rng(self, 0, bout).integers(len(shown)))]
 
 
@@ -169,8 +170,12 @@ def make_scenes(series: Series, workers: int = 1) -> dict[str, Any]:
 
 def _open(series: Series) -> None:
     settings = {
-        "seed": series.seed, "size": series.size, "views": list(series.views), "standard": list(series.standard)
-    }  # fmt: skip
+        "seed": series.seed,
+        "size": series.size,
+        "views": list(series.views),
+        "standard": list(series.standard),
+        "tasks": list(series.tasks),
+    }
     file = series.out / SETTINGS
     if file.is_file():
         found = json.loads(file.read_text())
