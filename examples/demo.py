@@ -43,7 +43,8 @@ def run(command: str, *arguments: object) -> dict[str, Any]:
     if done.returncode != 0:
         sys.exit(f"demo: `{shlex.join(line)}` failed; its message is above")
     result: dict[str, Any] = json.loads(done.stdout)
-    shown = [f"{key} {value}" for key, value in result.items() if isinstance(value, bool | int | float)]
+    shown = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in result.items()
+             if isinstance(value, int | float)]  # fmt: skip
     sys.stdout.write(f"  {', '.join(shown)}\n" if shown else "")
     return result
 

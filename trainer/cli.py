@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catalog.command import run, subcommand
+from trainer.probe.cli import add_commands as probe_commands
 from trainer.sim.cli import add_commands as sim_commands
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = subcommand(commands, "presets", presets, "the names of the presets, or one of them as YAML")
     command.add_argument("name", nargs="?")
 
+    probe_commands(commands)
     sim_commands(commands)
     return run(parser, arguments)
 
