@@ -296,6 +296,8 @@ def test_a_broken_video_fails_its_shards_by_name_and_keeps_the_rest(
     )  # the container is whole, the pictures are not
     video.write_bytes(broken)
     out = tmp_path / "x.zarr"
+    out.mkdir()
+    (out / ".part-of-a-killed-run").write_bytes(b"half")
     line = changed(extract_arguments, dataset=dataset, views="front,wrist", framing="pad", out=out)
     done = command("pipeline", *line, "--json", check=False)
     result = json.loads(done.stdout)
@@ -303,4 +305,5 @@ def test_a_broken_video_fails_its_shards_by_name_and_keeps_the_rest(
     assert not result["sealed"]
     assert all("episode 1" in failure["reason"] and str(video) in failure["reason"] for failure in result["failures"])
     assert len(result["failures"]) == 2  # 31 frames in shards of 16
+    assert not list(out.rglob(".part-*"))
     assert len(list((out / "shards").glob("*.json"))) == result["shards"] - 2

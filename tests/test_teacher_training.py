@@ -111,6 +111,15 @@ def test_half_the_side_keeps_the_geometry(folder: Path) -> None:
     assert torch.allclose(whole.pose[..., 3:], half.pose[..., 3:], atol=1e-5)
 
 
+def test_a_seed_decides_views_and_colours(folder: Path) -> None:
+    scenes = Scenes(folder)
+    first, again, other, plain = (scenes.batch([5], 2, seed=seed) for seed in (1, 1, 2, None))
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.true.pose, again.true.pose)
+    assert not torch.equal(first.images, other.images)
+    assert torch.equal(plain.images[0, 0].permute(1, 2, 0), torch.from_numpy(scenes.scenes[5]["images"][0]) / 255)
+
+
 def test_quaternions_of_half_turns() -> None:
     turns = torch.stack([torch.diag(torch.tensor(d)) for d in ([1.0, -1, -1], [-1.0, 1, -1], [-1.0, -1, 1])]).double()
     assert torch.allclose(quaternion(turns).abs(), torch.eye(4).double()[:3], atol=1e-7)
