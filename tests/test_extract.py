@@ -140,6 +140,17 @@ def kill_after_receipts(arguments: list[str], out: Path, count: int, delay: floa
     return len(list(out.glob("shards/*.json")))
 
 
+def settled(out: Path) -> int:
+    """Receipts, once Ray's actors are gone: they finish what they had in flight when their driver died."""
+    count, since = -1, time.monotonic()
+    while time.monotonic() - since < 4:
+        found = len(list(out.glob("shards/*.json")))
+        if found != count:
+            count, since = found, time.monotonic()
+        time.sleep(0.1)
+    return count
+
+
 @pytest.mark.parametrize("executor", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_killed_extraction_resumes_to_the_same_bytes(
     executor: str, tiny_cache: Path, extract_arguments: list[str], command: Command, tmp_path: Path
@@ -151,7 +162,7 @@ def test_a_killed_extraction_resumes_to_the_same_bytes(
     line = changed(extract_arguments, executor=executor, out=out)
     for moment in range(5):
         kill_after_receipts(line, out, moment * shards // 6, generator.random() * 0.2)
-    before = len(list(out.glob("shards/*.json")))
+    before = settled(out) if executor == "ray" else len(list(out.glob("shards/*.json")))
     assert 0 < before < shards
     with pytest.raises(UserError, match=rf"not sealed, {before} of {shards} shards are done"):
         open_cache(out)
@@ -159,8 +170,7 @@ def test_a_killed_extraction_resumes_to_the_same_bytes(
     assert not state["sealed"]
     assert state["shards_done"] == before
     result = json.loads(command("pipeline", *line, "--json").stdout)
-    # Ray's actors may have finished what they had in flight after their driver died.
-    assert 0 < result["shards_made"] <= shards - before
+    assert result["shards_made"] == shards - before
     assert contents(out) == contents(tiny_cache)
 
 
