@@ -167,7 +167,6 @@ def _executor(options: argparse.Namespace, device: str) -> "Executor":
 
         return inline.run
     from dataclasses import replace
-    from functools import partial
 
     from pipeline import actors
 
@@ -175,9 +174,7 @@ def _executor(options: argparse.Namespace, device: str) -> "Executor":
     gpus = options.gpus_per_actor if options.gpus_per_actor is not None else float(device == "cuda")
     count = options.actors or actors.default_actors(gpus)
     threads = actors.threads_per_actor(count)
-    return lambda job, shards: partial(actors.run, actors=count, gpus_per_actor=gpus)(
-        replace(job, threads=threads), shards
-    )
+    return lambda job, shards: actors.run(replace(job, threads=threads), shards, count, gpus)
 
 
 def status(options: argparse.Namespace) -> tuple[Any, str]:
