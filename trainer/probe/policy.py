@@ -1,7 +1,6 @@
 """A trained policy, frozen, and one of the same config that was never trained; and their image tokens."""
 
 import copy
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -19,16 +17,15 @@ from catalog.datasets import open_dataset, resolve_views
 from catalog.datasets.dataset import Dataset
 from catalog.datasets.selection import select_episodes
 from catalog.errors import UserError
-from trainer import checkpoint
 from trainer.batch import Batch, pad_right
-from trainer.config import RunConfig, build, read_yaml
+from trainer.config import RunConfig
 from trainer.hook import HiddenState
 from trainer.models import paligemma
 from trainer.normalise import Bounds
 from trainer.probe.frames import Frames
-from trainer.run import CONFIG, STATISTICS
 from trainer.samples import stretch
 from trainer.tokenise import PADDING
+from trainer.trained import read_policy, read_run
 
 BATCH = 16  # frames a forward
 HIGHEST = 65504.0  # of float16
@@ -66,14 +63,7 @@ def load(run: Path, dataset: Dataset) -> Frozen:
     Raises UserError for a folder that is no run or has no checkpoint, and for a dataset that has not the run's views
     or another robot's states.
     """
-    if not (run / CONFIG).is_file():
-        raise UserError(f"{run}: no {CONFIG} there; expected the folder of a run (its `out`)")
-    config = build(read_yaml(run / CONFIG))
-    try:
-        values = json.loads((run / STATISTICS).read_text())
-        state, action = (Bounds.from_json(values[name]) for name in ("state", "action"))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{run}/{STATISTICS}: not readable ({error}); copy the run again") from None
+    config, state, action = read_run(run)
     views = config.data.views
     if not views:  # it saw all cameras of what it was trained on
         views = tuple(open_dataset(config.data.dataset).cameras)
@@ -90,12 +80,8 @@ def load(run: Path, dataset: Dataset) -> Frozen:
             f"{run} was trained on states of {len(state.q01)} numbers, {dataset.path} has {size}; give a dataset of "
             "the same robot"
         )
-    path = checkpoint.latest(run)
-    if path is None:
-        raise UserError(f"{run}: no whole checkpoint; train it with `trainer run ... --resume`")
-    policy = paligemma.build(config.model, len(state.q01), len(action.q01))
-    policy.load_state_dict(load_file(path / "model.safetensors"))
-    return Frozen(run.resolve().name, policy.eval().requires_grad_(False), config, cameras, state, str(path))
+    policy, path = read_policy(run, config, state, action)
+    return Frozen(run.resolve().name, policy.requires_grad_(False), config, cameras, state, str(path))
 
 
 def untrained(frozen: Frozen, name: str, seed: int) -> Frozen:

@@ -1,28 +1,24 @@
 """A policy of this project's trainer, from the folder of its run: config, bounds, last checkpoint."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from catalog.datasets import Dataset, open_dataset, resolve_views
 from catalog.errors import UserError
-from trainer import checkpoint
 from trainer.batch import Batch, pad_right
-from trainer.config import RunConfig, build, read_yaml
-from trainer.models import paligemma
+from trainer.config import RunConfig
 from trainer.normalise import Bounds
-from trainer.run import CONFIG, STATISTICS
 from trainer.samples import stretch
 from trainer.sim.policy import Sight
 from trainer.sim.render import check_cameras
 from trainer.sim.tasks import wording
 from trainer.sim.world import ACTION_SIZE, STATE_SIZE
 from trainer.tokenise import PADDING
+from trainer.trained import read_policy, read_run
 
 
 class LearnedPolicy:
@@ -34,8 +30,8 @@ class LearnedPolicy:
 
         Raises UserError for a folder without one, cameras that Meta-World has not, and a policy of another robot.
         """
-        config = read_run(run)
-        self.state_bounds, self.action_bounds = read_bounds(run)
+        config, self.state_bounds, self.action_bounds = read_run(run)
+        _check_robot(run, self.state_bounds, self.action_bounds)
         dataset = _dataset(config)
         views = tuple(config.data.views)
         if dataset is not None:
@@ -45,14 +41,9 @@ class LearnedPolicy:
         self.cameras = check_cameras([view.rsplit(".", 1)[-1] for view in views])
         self.size = size or _size(run, config, dataset, views)
         self.known = sorted({task for each in dataset.episodes.values() for task in each.tasks}) if dataset else []
-        path = checkpoint.latest(run)
-        if path is None:
-            raise UserError(f"{run}: no whole checkpoint; train it with `trainer run ... --resume`")
-        self.checkpoint = path
-        self._policy = paligemma.build(config.model, STATE_SIZE, ACTION_SIZE)
-        self._policy.load_state_dict(load_file(path / "model.safetensors"))
+        self._policy, self.checkpoint = read_policy(run, config, self.state_bounds, self.action_bounds)
         self._device = torch.device(device)
-        self._policy.to(self._device).eval()
+        self._policy.to(self._device)
         self.chunk = self._policy.chunk
 
     def act(self, sight: Sight) -> NDArray[np.float32]:
@@ -78,30 +69,15 @@ class LearnedPolicy:
         return wording(task, number, self.known)
 
 
-def read_run(run: Path) -> RunConfig:
-    """The config of a run. Raises UserError if `run` is not the folder of one."""
-    if not (run / CONFIG).is_file():
-        raise UserError(f"{run}: no {CONFIG} there; expected the folder of a run (its `out`), or the word expert")
-    return build(read_yaml(run / CONFIG))
-
-
-def read_bounds(run: Path) -> tuple[Bounds, Bounds]:
-    """Of states and actions. Raises UserError if they are not those of Meta-World's robot."""
-    try:
-        values = json.loads((run / STATISTICS).read_text())
-        bounds = {name: Bounds.from_json(values[name]) for name in ("state", "action")}
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{run}/{STATISTICS}: not readable ({error}); a policy is useless without it; copy the run again"
-        ) from None
-    for name, expected in (("state", STATE_SIZE), ("action", ACTION_SIZE)):
-        if (found := len(bounds[name].q01)) != expected:
+def _check_robot(run: Path, state: Bounds, action: Bounds) -> None:
+    """UserError if the policy's states or actions are not those of Meta-World's robot."""
+    for name, bounds, expected in (("state", state, STATE_SIZE), ("action", action, ACTION_SIZE)):
+        if (found := len(bounds.q01)) != expected:
             raise UserError(
                 f"{run}: its {name}s have {found} numbers, Meta-World's have {expected} "
                 f"({'hand x, y, z and gripper' if name == 'state' else 'dx, dy, dz and gripper'}); it was trained for "
                 "another robot: give a run trained on Meta-World demonstrations (`trainer demos`)"
             )
-    return bounds["state"], bounds["action"]
 
 
 def _dataset(config: RunConfig) -> Dataset | None:
