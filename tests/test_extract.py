@@ -277,7 +277,10 @@ def test_rows_follow_the_pixels_when_the_dataset_is_another(tiny_cache: Path, sa
         ({"framing": "squash"}, "squash"),
         ({"weights": "README.md"}, "README.md: "),
         ({"weights": "tests/data/golden/public_align.safetensors"}, "missing"),
-        ({"device": "cuda"}, "no usable GPU"),
+        pytest.param(
+            {"device": "cuda"}, "no usable GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA"),
+        ),
     ],
 )  # fmt: skip
 def test_a_users_mistake_gets_one_line(
